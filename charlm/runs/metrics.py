@@ -1,6 +1,7 @@
 """The metrics of a run: metrics.jsonl, and the unit of its scores."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -120,11 +121,13 @@ def overfitting(history: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def append_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Append a line to metrics.jsonl.
+    """Append a line to metrics.jsonl; JSON has no infinity, so an infinite perplexity is null.
 
     Raises:
         CheckpointError: The file cannot be written.
     """
+    if metrics.get("perplexity") == math.inf:
+        metrics = {**metrics, "perplexity": None}
     append_line(folder / METRICS, json.dumps(metrics), error_type=CheckpointError, remedy=CONTINUE)
 
 
@@ -154,7 +157,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     metrics = []
     for line in path.read_bytes().split(b"\n"):
         with suppress(*PARSE_ERRORS):
-            metrics.append(validate_facts(parse_json(line), MetricsFacts))
+            facts = validate_facts(parse_json(line), MetricsFacts)
+            if facts.get("perplexity", 0.0) is None:
+                facts["perplexity"] = math.inf
+            metrics.append(facts)
     return metrics
 
 

@@ -1,12 +1,15 @@
 """The lines of metrics.jsonl."""
 
+import json
+import math
+
 import pytest
 import torch
 from conftest import small_config, train_all
 from trainings import metrics_of
 
 from charlm.runs import prepare, session
-from charlm.runs.metrics import overfitting
+from charlm.runs.metrics import append_metrics, overfitting, read_metrics
 from charlm.training.loop import Progress
 
 
@@ -52,6 +55,15 @@ def test_lines_after_the_checkpoint_and_damaged_lines_are_removed_on_resuming(te
         file.write('{"step": 14}\n{"step": 1')
     prepare.resume(run)
     assert [line["step"] for line in metrics_of(run)] == [6, 12]
+
+
+def test_an_infinite_perplexity_is_null_in_the_file_and_infinite_where_it_is_read(tmp_path):
+    written = {"step": 6, "loss_nats": 800.0, "perplexity": math.inf}
+    append_metrics(tmp_path, written)
+    assert "Infinity" not in (tmp_path / "metrics.jsonl").read_text()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(written) + "\n")  # As earlier versions wrote it.
+    assert read_metrics(tmp_path) == [written, written]
 
 
 def line(
