@@ -438,8 +438,9 @@ def test_models_that_read_from_the_end_are_refused(text_file, tmp_path):
         folder = tmp_path / direction
         train_all(small_config(text_file, f"model.direction={direction}"), folder)
         engine = Engine(trained_model.load(folder, "best", "cpu"))
-        with pytest.raises(UnsupportedOptionError, match=r"^model: the model of .* does not read"):
+        with pytest.raises(UnsupportedOptionError, match=f"has direction {direction}") as error:
             engine.submit(Job(options()))
+        assert str(tmp_path) not in str(error.value)  # It is not the client's business.
         engine.close()
 
 
