@@ -111,9 +111,8 @@ def train_labels(
     Raises:
         CharlmError: As for `train`.
     """
-    has_task = isinstance(text, Config) and text.task.has_labels
-    kind = task or (text.task.kind if has_task else "classify")
-    changes = [*overrides, f"task.kind={kind}", *_training_overrides(training)]
+    configured = text.task.kind if isinstance(text, Config) and text.task.has_labels else "classify"
+    changes = [*overrides, f"task.kind={task or configured}", *_training_overrides(training)]
     return load_labels(_train(text, changes, out, from_run, _Observers(progress=progress)))
 
 
