@@ -275,8 +275,8 @@ def _plan(trained: TrainedModel, job: Job) -> Plan:
     if trained.model.direction != "forward":
         raise UnsupportedOptionError(
             "model",
-            f"the run has direction {trained.model.direction}, so that it cannot continue a text; use "
-            "a run of direction forward",
+            f"the run has direction {trained.model.direction}, so that it cannot continue a text; "
+            "use a run of direction forward",
         )
     options = replace(job.options, scored=job.num_logprobs is not None, state_out=job.keeps_state)
     prompt = None
