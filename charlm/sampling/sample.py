@@ -203,12 +203,15 @@ def _novelty_filter(trained: TrainedModel) -> NoveltyFilter:
 
 def _check_attempts(options: SampleOptions, num_tried: int, num_novel: int) -> None:
     is_greedy = options.filters.temperature == 0
+    remedy, others = "raise {}, or train for less time", ["temperature"]
+    if options.constraints.matching is not None:
+        remedy, others = "raise {}, or let more texts match {}", ["temperature", "matching"]
     if num_tried >= options.count * _MAX_ATTEMPTS or (num_tried and is_greedy):
         raise UnsupportedOptionError(
             "novel",
             f"only {num_novel} of {options.count} texts are novel after {num_tried} attempts; "
-            "raise {}, or train for less time",
-            others=["temperature"],
+            + remedy,
+            others=others,
         )
 
 

@@ -417,6 +417,14 @@ def test_greedy_samples_cannot_all_be_novel(capfd, trained_records):
     assert "novel after" in line
 
 
+def test_a_pattern_that_few_texts_match_is_named_where_too_few_texts_are_novel(
+    capfd, trained_records
+):
+    pattern = ["--novel", "--matching", "aa|ee"]
+    line = refused(capfd, "sample", trained_records, "--count", 3, *pattern)
+    assert "raise --temperature, or let more texts match --matching" in line
+
+
 def test_inspect_prints_the_parameters_of_every_tensor(capfd, trained):
     table = ok(capfd, "inspect", trained)
     assert "layer 1, LSTM, recurrent weights, 4 gates" in table and "100.0%" in table
