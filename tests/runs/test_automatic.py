@@ -262,7 +262,9 @@ def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
         record_lengths=np.array([40.0]),
     )
     changes = {
-        "hidden_size": lambda x: STREAM.hidden_size(text, lambda size: 1e5 * x * (256 / size) ** 2),
+        "hidden_size": lambda x: STREAM.hidden_size(
+            text, lambda size: 1e5 * x * (256 / size) ** 2, in_minutes=True
+        ),
         "rate": lambda x: STREAM.peak_rate(256, 1000 * x, passes=8),
         "dropout": STREAM.output_dropout,
     }
@@ -277,13 +279,28 @@ def test_rates_are_rounded_to_ten_per_decade():
     assert sorted(rates) == [0.016, 0.02, 0.025, 0.032, 0.04]
 
 
+def test_minutes_of_few_passes_have_a_smaller_network_and_twice_the_batch(text_of):
+    """As docs/lab/2026-11-28.md measured it; a budget of steps or of passes has neither."""
+    text = text_of("".join(f"word{number} and " for number in range(200_000)))
+
+    def size_and_batch(budget: str) -> tuple[int, int]:
+        config = chosen(text, f"training.{budget}", tokens_per_second=40_000)
+        return config.model.hidden_size[0], config.training.batch_size
+
+    assert size_and_batch("minutes=1") == (192, 64)
+    for budget in ("steps=1100", "epochs=1"):
+        assert size_and_batch(budget) == (256, 32), budget
+    for minutes in (0.1, 10):  # A few steps, and many passes.
+        assert size_and_batch(f"minutes={minutes}")[1] == 32, minutes
+
+
 def test_the_rate_of_a_text_that_is_read_once_falls_sooner():
     once, thrice, often = (
         [STREAM.peak_rate(512, steps, passes) for steps in (500, 1_900, 5_346)]
         for passes in (1, 3, 8)
     )
-    assert once == [0.04, 0.025, 0.016]
-    assert thrice == [0.04, 0.025, 0.02]
+    assert once == [0.04, 0.02, 0.01]
+    assert thrice == [0.04, 0.025, 0.016]
     assert often == [0.04, 0.04, 0.04]
     assert WORDS.peak_rate(256, 3_000, passes=1) == WORDS.learning_rate
 

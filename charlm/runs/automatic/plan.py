@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from charlm.config.schema import Config
-from charlm.runs.automatic.recipes import recipe_for
+from charlm.runs.automatic.recipes import FEW_PASSES, recipe_for
 from charlm.runs.automatic.text import TextFacts
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.runs.automatic.speed import Speed
 
 _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
-# From this number of steps on, twice the batch costs no quality and less time per token.
-MANY_STEPS = 20_000
+# From this number of steps on, twice the batch costs no quality and less time per token. The second
+# number is for minutes in which the text is read a few times at most (docs/lab/2026-11-28.md).
+MANY_STEPS, _MANY_STEPS_IN_FEW_PASSES = 20_000, 2_000
 MAX_PASSES = 60.0
 # A longer text has a larger network. With 640 units, the model memorizes a million characters in 60
 # passes, and not in 26 (docs/lab/2026-11-28.md).
@@ -83,7 +84,8 @@ def make_plan(config: Config, text: TextFacts, speed: "Speed") -> Plan:
     if "hidden_size" in config.model.model_fields_set:
         hidden_size = config.model.hidden_sizes[0]
     else:
-        hidden_size = recipe_for(text).hidden_size(text, trained_tokens)
+        in_minutes = training.minutes is not None
+        hidden_size = recipe_for(text).hidden_size(text, trained_tokens, in_minutes=in_minutes)
     passes = trained_tokens(hidden_size) / text.tokens
     limit = max_passes(text)
     stops_early = training.minutes is not None and passes > limit
@@ -95,9 +97,17 @@ def make_plan(config: Config, text: TextFacts, speed: "Speed") -> Plan:
     )
     is_open = text.mode == "stream" and "batch_size" not in training.model_fields_set
     # In a budget of steps, twice the batch would take twice the time.
-    if is_open and training.steps is None and plan.steps(text) > MANY_STEPS:
+    if is_open and training.steps is None and plan.steps(text) > _many_steps(config, text, plan):
         return replace(plan, shape=shape._replace(batch_size=2 * shape.batch_size))
     return plan
+
+
+def _many_steps(config: Config, text: TextFacts, plan: Plan) -> int:
+    """Return the number of steps from which on the batch is doubled."""
+    in_minutes = config.training.minutes is not None
+    if in_minutes and recipe_for(text).depends_on_passes and plan.passes <= FEW_PASSES:
+        return _MANY_STEPS_IN_FEW_PASSES
+    return MANY_STEPS
 
 
 def max_passes(text: TextFacts) -> float:

@@ -14,11 +14,14 @@ HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1
 # N-grams of characters help up to this number of passes (docs/lab/2026-11-28.md).
 _MAX_PASSES_WITH_NGRAMS = 2.5
 _MAX_LEARNING_RATE = 4.0e-2
+FEW_PASSES, _MANY_PASSES = 2.0, 6.0
 # From this number of steps on, the peak rate falls with this power of the steps. The first pair is
-# for at most _FEW_PASSES over the text, and the second one from _MANY_PASSES on; between them, the
+# for at most FEW_PASSES over the text, and the second one from _MANY_PASSES on; between them, the
 # rate is a geometric mean of both (docs/lab/2026-11-28.md).
-_FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES = (600, 0.4), (4000, 0.3)
-_FEW_PASSES, _MANY_PASSES = 2.0, 8.0
+_FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES = (600, 0.6), (4000, 0.3)
+# In the same minutes, a small network reads more tokens than a large one, and new tokens are worth
+# more than repeated ones. So below FEW_PASSES, a network must read up to this factor more tokens.
+_MAX_TOKENS_FACTOR = 4.0
 MIN_WEIGHT_DECAY = 0.1
 _PASSES_PER_DECAY = 80.0  # The weight decay is 0.1 up to 8 passes, and 0.3 from 24 passes on.
 # Weights are an average of their updates over the last 1 / (rate x decay) steps (Wang and Aitchison
@@ -44,7 +47,8 @@ class Recipe:
         tokens_for_256_units: Number of training tokens from which 256 units are the best size. It
             grows in proportion to the number of parameters.
         learning_rate: Peak rate for 256 units and a few thousand steps.
-        rate_depends_on_passes: Whether the rate falls from fewer steps on in few passes.
+        depends_on_passes: Whether few passes have a lower rate and, in a budget of minutes, a
+            larger batch and a smaller network.
         dropout_per_doubling: Output dropout added by each doubling of the passes over the text.
         passes_without_dropout: Number of passes up to which there is no dropout.
         passes_with_ngrams: Number of passes up to which the input has n-grams. In further passes
@@ -58,26 +62,32 @@ class Recipe:
     window: int
     tokens_for_256_units: float
     learning_rate: float
-    rate_depends_on_passes: bool = False
+    depends_on_passes: bool = False
     dropout_per_doubling: float
     passes_without_dropout: float
     max_weight_decay: float
     passes_with_ngrams: float = 0.0
 
-    def hidden_size(self, text: TextFacts, trained_tokens: Callable[[int], float]) -> int:
+    def hidden_size(
+        self, text: TextFacts, trained_tokens: Callable[[int], float], *, in_minutes: bool
+    ) -> int:
         """Return the largest size that the budget can train and the text is large enough for.
 
         Args:
             text: The text.
             trained_tokens: Function from the hidden size to the number of tokens in the budget.
+            in_minutes: Whether the budget is minutes, in which a larger network reads fewer tokens.
         """
         largest = 72 * (text.tokens / 3000) ** 0.4
-        sizes = [
-            size
-            for size in HIDDEN_SIZES
-            if size <= largest
-            and trained_tokens(size) >= self.tokens_for_256_units * (size / 256) ** 2
-        ]
+
+        def has_enough_tokens(size: int) -> bool:
+            tokens = trained_tokens(size)
+            factor = 1.0
+            if in_minutes and self.depends_on_passes:
+                factor = min(_MAX_TOKENS_FACTOR, max(1.0, FEW_PASSES * text.tokens / tokens))
+            return tokens >= factor * self.tokens_for_256_units * (size / 256) ** 2
+
+        sizes = [size for size in HIDDEN_SIZES if size <= largest and has_enough_tokens(size)]
         return max(sizes, default=HIDDEN_SIZES[0])
 
     def peak_rate(self, hidden_size: int, steps: float, passes: float) -> float:
@@ -95,9 +105,9 @@ class Recipe:
             math.pow(min(1.0, first / steps), power)
             for first, power in (_FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES)
         )
-        if not self.rate_depends_on_passes:
+        if not self.depends_on_passes:
             return many
-        weight = min(1.0, max(0.0, (_MANY_PASSES - passes) / (_MANY_PASSES - _FEW_PASSES)))
+        weight = min(1.0, max(0.0, (_MANY_PASSES - passes) / (_MANY_PASSES - FEW_PASSES)))
         return math.pow(few, weight) * math.pow(many, 1 - weight)
 
     def output_dropout(self, passes: float) -> float:
@@ -136,7 +146,7 @@ STREAM = Recipe(
     window=64,
     tokens_for_256_units=1.6e6,
     learning_rate=4.0e-2,
-    rate_depends_on_passes=True,
+    depends_on_passes=True,
     dropout_per_doubling=0.15,
     passes_without_dropout=3.0,
     passes_with_ngrams=_MAX_PASSES_WITH_NGRAMS,
