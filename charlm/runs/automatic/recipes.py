@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from charlm.config.corpus import Mode
 from charlm.runs.automatic.text import TextFacts
 
@@ -20,8 +22,9 @@ FEW_PASSES, _MANY_PASSES = 2.0, 6.0
 # rate is a geometric mean of both (docs/lab/2026-11-28.md).
 _FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES = (600, 0.6), (4000, 0.3)
 # In the same minutes, a small network reads more tokens than a large one, and new tokens are worth
-# more than repeated ones. So below FEW_PASSES, a network must read up to this factor more tokens.
-_MAX_TOKENS_FACTOR = 4.0
+# more than repeated ones. So in at most one pass, a size needs more tokens by this factor, which
+# falls to 1 at FEW_PASSES.
+_TOKENS_FACTOR_OF_NEW_TEXT = 10.0
 MIN_WEIGHT_DECAY = 0.1
 _PASSES_PER_DECAY = 80.0  # The weight decay is 0.1 up to 8 passes, and 0.3 from 24 passes on.
 # Weights are an average of their updates over the last 1 / (rate x decay) steps (Wang and Aitchison
@@ -84,7 +87,8 @@ class Recipe:
             tokens = trained_tokens(size)
             factor = 1.0
             if in_minutes and self.depends_on_passes:
-                factor = min(_MAX_TOKENS_FACTOR, max(1.0, FEW_PASSES * text.tokens / tokens))
+                factors = (_TOKENS_FACTOR_OF_NEW_TEXT, 1.0)
+                factor = float(np.interp(tokens / text.tokens, (1.0, FEW_PASSES), factors))
             return tokens >= factor * self.tokens_for_256_units * (size / 256) ** 2
 
         sizes = [size for size in HIDDEN_SIZES if size <= largest and has_enough_tokens(size)]
