@@ -8,8 +8,8 @@ from collections.abc import Mapping
 # Joiners and variation selectors shape the character before them, and are invisible without one.
 _INVISIBLE = re.compile(
     "(?<!\\S)[\u200c\u200d\ufe00-\ufe0f]|"
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
 )
 _VOID = {"br", "hr", "img", "input", "link", "meta"}
 
