@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # It imports torch.
 
 _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
 # From this number of steps on, twice the batch costs no quality and less time per token. The second
-# number is for minutes in which the text is read a few times at most (docs/lab/2026-11-28.md).
+# number is for a budget of minutes with at most FEW_PASSES (docs/lab/2026-11-28.md).
 MANY_STEPS, _MANY_STEPS_IN_FEW_PASSES = 20_000, 2_000
 MAX_PASSES = 60.0
 # A longer text has a larger network. With 640 units, the model memorizes a million characters in 60

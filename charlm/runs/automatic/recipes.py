@@ -22,8 +22,8 @@ FEW_PASSES, _MANY_PASSES = 2.0, 6.0
 # rate is a geometric mean of both (docs/lab/2026-11-28.md).
 _FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES = (600, 0.6), (4000, 0.3)
 # In the same minutes, a small network reads more tokens than a large one, and new tokens are worth
-# more than repeated ones. So in at most one pass, a size needs more tokens by this factor, which
-# falls to 1 at FEW_PASSES.
+# more than repeated ones. So in at most one pass, a size needs this factor times the tokens. The
+# factor falls to 1 at FEW_PASSES (docs/lab/2026-11-28.md).
 _TOKENS_FACTOR_OF_NEW_TEXT = 10.0
 MIN_WEIGHT_DECAY = 0.1
 _PASSES_PER_DECAY = 80.0  # The weight decay is 0.1 up to 8 passes, and 0.3 from 24 passes on.
@@ -50,8 +50,8 @@ class Recipe:
         tokens_for_256_units: Number of training tokens from which 256 units are the best size. It
             grows in proportion to the number of parameters.
         learning_rate: Peak rate for 256 units and a few thousand steps.
-        depends_on_passes: Whether few passes have a lower rate and, in a budget of minutes, a
-            larger batch and a smaller network.
+        depends_on_passes: Whether the rate is lower if the text is read a few times at most, and
+            in a budget of minutes also the batch larger and the network smaller.
         dropout_per_doubling: Output dropout added by each doubling of the passes over the text.
         passes_without_dropout: Number of passes up to which there is no dropout.
         passes_with_ngrams: Number of passes up to which the input has n-grams. In further passes
